@@ -2,6 +2,7 @@
 
 use crate::{
     ApiError, Authenticator, ConfigError, Env,
+    json::too_large,
     problem::{no_such_method, no_such_route},
 };
 use axum::{
@@ -11,9 +12,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
 use onsale_domain::Problem;
 use std::{
+    any::Any,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -101,19 +103,125 @@ impl Edge {
     }
 }
 
-/// Puts everything around `router` that all routes share. Call it once, after all routes are in.
+/// Puts around `router` what all routes share. Call it once, after all routes are in.
+///
+/// Outermost first: request id, span, metrics and the headers every answer has; shedding, before
+/// anything is spent on the request; the declared length of the body; then, under the deadline and with
+/// panics caught, the route, or a refusal where there is none.
 pub fn edge(router: Router, edge: &Edge) -> Router {
     router
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(edge.clone(), serve))
+        .layer(middleware::from_fn_with_state(edge.clone(), observed))
 }
 
-async fn serve(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+/// When the surrounding invocation ends: no deadline lies after it. Lambda sets it, a server does not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InvocationEnd(pub(crate) Instant);
+
+async fn observed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let deadline = Deadline(started + edge.deadline);
-    request.extensions_mut().insert(deadline);
-    request.extensions_mut().insert(edge.authenticator.clone());
-    next.run(request).await
+    let method = method_label(request.method());
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let id = request_id(request.headers());
+    // The highest level, so that no filter takes the request id from the lines inside.
+    let span = tracing::error_span!(
+        "request",
+        method,
+        route,
+        request_id = id.to_str().unwrap_or_default(),
+        status = tracing::field::Empty,
+        latency_ms = tracing::field::Empty,
+    );
+
+    let mut response = guarded(edge, request, next, started).instrument(span.clone()).await;
+
+    let status = response.status();
+    let took = started.elapsed().as_secs_f64();
+    span.record("status", status.as_u16());
+    span.record("latency_ms", took * 1000.0);
+    span.in_scope(|| {
+        // A rush is tens of thousands of lines a second: whoever wants each asks for them.
+        if status.is_server_error() { tracing::warn!("answered") } else { tracing::debug!("answered") }
+    });
+    let labels = [("route", route.to_owned()), ("method", method.to_owned())];
+    metrics::histogram!("onsale_http_request_duration_seconds", &labels).record(took);
+    metrics::counter!("onsale_http_requests_total", "route" => route.to_owned(), "method" => method, "status" => status.as_str().to_owned())
+        .increment(1);
+
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn guarded(edge: Edge, mut request: Request, next: Next, started: Instant) -> Response {
+    let _place = match &edge.in_flight {
+        None => None,
+        Some(places) => match places.try_acquire() {
+            Ok(place) => Some(place),
+            Err(_) => return ApiError::from(Problem::try_again("Too many requests are under way.")).into_response(),
+        },
+    };
+    if declared_length(request.headers()) > MAX_BODY as u64 {
+        return too_large().into_response();
+    }
+    let own = started + edge.deadline;
+    let end = request.extensions().get().map_or(own, |InvocationEnd(end)| own.min(*end));
+    request.extensions_mut().insert(Deadline(end));
+    request.extensions_mut().insert(edge.authenticator);
+
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match tokio::time::timeout_at((end + GRACE).into(), answer).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => ApiError::Internal(anyhow::anyhow!("panicked: {}", message(&*panic))).into_response(),
+        Err(_) => {
+            let cause = anyhow::anyhow!("the handler went on past its deadline");
+            ApiError::unavailable("The answer took too long. Send the same request again.", cause).into_response()
+        }
+    }
+}
+
+/// The caller's own id where it is one to be repeated, else that of the trace, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        (1..=128).contains(&value.len())
+            && value.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:;=+/".contains(b))
+    };
+    let given = [X_REQUEST_ID, X_AMZN_TRACE_ID].into_iter().find_map(|name| headers.get(name).filter(sane));
+    given.cloned().unwrap_or_else(|| {
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let fresh: &str = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
+        HeaderValue::from_str(fresh).unwrap_or(HeaderValue::from_static("unknown"))
+    })
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_AMZN_TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+
+/// Clients may send any method; the labels of a metric must stay few.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// What the request says its body's length is; a body without a length is counted as it is read.
+fn declared_length(headers: &HeaderMap) -> u64 {
+    headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
