@@ -6,6 +6,7 @@
 pub mod event;
 pub mod ids;
 pub mod money;
+pub mod outcome;
 pub mod problem;
 pub mod reservation;
 pub mod sale;
@@ -14,9 +15,10 @@ pub mod time;
 pub use event::{Cancel, Command, EventKind, Hold, RESERVATION_TOPIC};
 pub use ids::{CommandId, IdempotencyKey, ReservationId, SaleId, UserId};
 pub use money::{Currency, Money};
+pub use outcome::Outcome;
 pub use problem::{LiveHold, Problem, ProblemType};
 pub use reservation::{Reservation, ReservationState, Unit};
-pub use sale::{SaleConfig, SaleSettings, SaleState, Seating, Section, Stock};
+pub use sale::{SaleConfig, SaleSettings, SaleState, SaleView, Seating, Section, Stock};
 pub use time::Timestamp;
 
 /// The number of a unit within its sale, 1..=capacity.

@@ -284,6 +284,62 @@ impl SaleSettings {
     }
 }
 
+/// A sale, as answered by PUT and GET.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SaleView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub sale_id: SaleId,
+    /// What is performed.
+    pub title: String,
+    /// By whom.
+    pub artist: String,
+    /// The concert it belongs to; its own id where none was given.
+    pub concert_id: String,
+    /// Where it stands.
+    pub state: SaleState,
+    /// Units there are.
+    pub capacity: u32,
+    /// Units not taken.
+    pub available: u32,
+    /// Whether units are seats to be named; the seat map lists them.
+    pub seated: bool,
+    /// When the buttons start to work.
+    pub opens_at: Timestamp,
+    /// When they stop, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closes_at: Option<Timestamp>,
+    /// What one unit costs, unless its section says otherwise.
+    pub unit_price: Money,
+    /// The most units one user may hold or own at a time.
+    pub per_user_limit: u32,
+    /// How long a hold waits for its payment.
+    pub hold_seconds: u32,
+}
+
+impl SaleView {
+    /// A sale of which `available` units are free.
+    pub fn new(sale: &SaleSettings, state: SaleState, available: u32) -> Self {
+        let c = sale.config();
+        Self {
+            sale_id: sale.id.clone(),
+            title: c.title.clone(),
+            artist: c.artist.clone(),
+            concert_id: sale.concert_id().to_owned(),
+            state,
+            capacity: sale.stock().capacity(),
+            available,
+            seated: sale.seating().is_some(),
+            opens_at: c.opens_at,
+            closes_at: c.closes_at,
+            unit_price: c.unit_price,
+            per_user_limit: c.per_user_limit,
+            hold_seconds: c.hold_seconds,
+        }
+    }
+}
+
 /// Where a sale stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -1,5 +1,6 @@
 //! One connection to Redis or Valkey, a single server or a cluster.
 
+use onsale_config::{ConfigError, Env};
 use redis::{
     Client, Cmd, RedisError, RedisResult, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
@@ -18,6 +19,19 @@ pub struct RedisConfig {
     pub cluster: bool,
     /// How long one call may take. A function waits no longer before it answers 503.
     pub timeout: Duration,
+}
+
+impl RedisConfig {
+    /// `REDIS_URL`; `REDIS_CLUSTER` (false); `REDIS_TIMEOUT_MS` (1,000).
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let url: String = env.required("REDIS_URL")?;
+        if Client::open(url.as_str()).is_err() {
+            return Err(ConfigError::new("REDIS_URL", "must be an address such as redis://127.0.0.1:6379"));
+        }
+        let range = Duration::from_millis(10)..=Duration::from_secs(60);
+        let timeout = env.duration("REDIS_TIMEOUT_MS", Duration::from_secs(1), range)?;
+        Ok(Self { url, cluster: env.or("REDIS_CLUSTER", false)?, timeout })
+    }
 }
 
 impl fmt::Debug for RedisConfig {

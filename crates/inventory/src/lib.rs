@@ -87,6 +87,14 @@ impl Inventory {
         Self { connection }
     }
 
+    /// Over a connection to where the settings say (see [`RedisConfig::from_env`]).
+    pub fn from_env(env: &onsale_config::Env) -> Result<Self, onsale_config::ConfigError> {
+        let connection = Connection::new(&RedisConfig::from_env(env)?).map_err(|_| {
+            onsale_config::ConfigError::new("REDIS_URL", "must be an address such as redis://127.0.0.1:6379")
+        })?;
+        Ok(Self::new(connection))
+    }
+
     /// Loads the library where it is absent; one that is there is never replaced. On every primary of a cluster.
     pub async fn load_library(&self) -> Result<(), InventoryError> {
         let mut load = redis::cmd("FUNCTION");
