@@ -50,3 +50,32 @@ fn truncated<const N: usize>(hash: Sha256) -> [u8; N] {
     short.copy_from_slice(&hash.finalize()[..N]);
     short
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn digests_are_stable_and_unambiguous() {
+        let user = |s| UserId::parse(s).unwrap();
+        let key = |s| IdempotencyKey::parse(s).unwrap();
+        // Stored for a day: another value for the same input would let a repeated command through.
+        let digest = key_digest(&user("alice"), "reserve", &key("k-1"));
+        assert_eq!(
+            digest,
+            [0x3c, 0x4f, 0x44, 0x93, 0x98, 0x71, 0x2c, 0xaf, 0x47, 0x80, 0xfe, 0xe2, 0x06, 0x41, 0xf6, 0xe5]
+        );
+        assert_eq!(key_digest(&user("alice"), "reserve", &key("\"k-1\"")), digest);
+        assert_eq!(fingerprint(b"{\"quantity\":2}"), [0xe7, 0x1f, 0xf9, 0x76, 0x8d, 0xda, 0x68, 0x4a]);
+        let others = [
+            ("alice", "reserve", "k-1"),
+            ("alic", "ereserve", "k-1"),
+            ("alice", "reservek", "-1"),
+            ("alice", "cancel", "k-1"),
+            ("bob", "reserve", "k-1"),
+        ];
+        let digests: HashSet<_> = others.iter().map(|(u, o, k)| key_digest(&user(u), o, &key(k))).collect();
+        assert_eq!(digests.len(), others.len());
+    }
+}

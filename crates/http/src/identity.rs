@@ -15,6 +15,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, erro
 use jwks::{KeySet, Remote};
 use onsale_domain::{Problem, ProblemType, UserId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Clocks of those who sign may differ from ours by this many seconds.
@@ -25,6 +26,7 @@ const LONGEST_TOKEN: usize = 8 * 1024;
 const SHORTEST_SECRET: usize = 32;
 /// The scope that opens admin routes.
 const ADMIN: &str = "admin";
+const DOES_NOT_HOLD: &str = "The token does not hold.";
 
 /// The user a request speaks for. As an argument of a handler it refuses with 401 whatever has no valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +104,7 @@ enum Keys {
     /// HS256, for local runs.
     Secret(DecodingKey),
     /// RS256 and ES256, given with the settings.
-    Inline(KeySet),
+    Inline(Arc<KeySet>),
     /// RS256 and ES256, fetched.
     Remote(Arc<Remote>),
 }
@@ -150,6 +152,7 @@ impl Rules {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    exp: f64,
     #[serde(default)]
     scope: Scope,
 }
@@ -189,7 +192,7 @@ impl Authenticator {
             (Some(secret), None, None) => Self::secret_key(&secret)?,
             (None, Some(json), None) => {
                 let set = KeySet::parse(json.expose().as_bytes());
-                Keys::Inline(set.map_err(|wrong| ConfigError::new("ONSALE_JWKS", wrong))?)
+                Keys::Inline(Arc::new(set.map_err(|wrong| ConfigError::new("ONSALE_JWKS", wrong))?))
             }
             (None, None, Some(url)) => {
                 let remote = Arc::new(Remote::new(url, env)?);
@@ -221,7 +224,7 @@ impl Authenticator {
 
     /// The caller `token` speaks for, or the refusal.
     pub async fn verify(&self, token: &str) -> Result<Caller, ApiError> {
-        let refused = || invalid("The token does not hold.");
+        let refused = || invalid(DOES_NOT_HOLD);
         if token.len() > LONGEST_TOKEN {
             return Err(refused());
         }
@@ -231,31 +234,44 @@ impl Authenticator {
             return Err(refused());
         }
         let rules = self.0.rules.of(header.alg).ok_or_else(refused)?;
-        let claims = match &self.0.keys {
-            // The key decides which algorithm is taken, the header only which of the keys: with a key
-            // set, HS256 finds none.
-            Keys::Secret(key) if header.alg == Algorithm::HS256 => claims(token, key, rules),
+        // The key decides which algorithm is taken, the header only which of the keys: with a key set,
+        // HS256 finds none, and so no public key can pass as a secret.
+        let set = match &self.0.keys {
+            Keys::Secret(key) if header.alg == Algorithm::HS256 => return check(token, key, rules).map(|v| v.caller),
             Keys::Secret(_) => return Err(refused()),
-            Keys::Inline(set) => {
-                claims(token, set.find(header.kid.as_deref(), header.alg).ok_or_else(refused)?, rules)
-            }
-            Keys::Remote(remote) => {
-                let set = remote.keys_with(header.kid.as_deref(), header.alg).await?;
-                claims(token, set.find(header.kid.as_deref(), header.alg).ok_or_else(refused)?, rules)
-            }
-        }?;
-        let user = UserId::parse(&claims.sub).map_err(|_| refused())?;
-        Ok(Caller { user, admin: claims.scope.contains(ADMIN) })
+            Keys::Inline(set) => set.clone(),
+            Keys::Remote(remote) => remote.keys_with(header.kid.as_deref(), header.alg).await?,
+        };
+        let digest = Sha256::digest(token).into();
+        if let Some(known) = set.verified.get(&digest).await
+            && known.expires > jsonwebtoken::get_current_timestamp() as f64
+        {
+            return Ok(known.caller);
+        }
+        let verified = check(token, set.find(header.kid.as_deref(), header.alg).ok_or_else(refused)?, rules)?;
+        set.verified.insert(digest, verified.clone()).await;
+        Ok(verified.caller)
     }
 }
 
-fn claims(token: &str, key: &DecodingKey, rules: &Validation) -> Result<Claims, ApiError> {
+/// What a token that held says.
+#[derive(Clone)]
+struct Verified {
+    caller: Caller,
+    /// Seconds since the Unix epoch.
+    expires: f64,
+}
+
+fn check(token: &str, key: &DecodingKey, rules: &Validation) -> Result<Verified, ApiError> {
     // The signature is checked before any claim: only who holds a real token learns that it expired.
-    jsonwebtoken::decode(token, key, rules).map(|data| data.claims).map_err(|e| match e.kind() {
-        ErrorKind::ExpiredSignature => invalid("The token has expired; get a new one."),
-        ErrorKind::ImmatureSignature => invalid("The token is not valid yet."),
-        _ => invalid("The token does not hold."),
-    })
+    let claims: Claims =
+        jsonwebtoken::decode(token, key, rules).map(|data| data.claims).map_err(|e| match e.kind() {
+            ErrorKind::ExpiredSignature => invalid("The token has expired; get a new one."),
+            ErrorKind::ImmatureSignature => invalid("The token is not valid yet."),
+            _ => invalid(DOES_NOT_HOLD),
+        })?;
+    let user = UserId::parse(&claims.sub).map_err(|_| invalid(DOES_NOT_HOLD))?;
+    Ok(Verified { caller: Caller { user, admin: claims.scope.contains(ADMIN) }, expires: claims.exp })
 }
 
 impl fmt::Debug for Authenticator {

@@ -5,11 +5,8 @@ use anyhow::Context as _;
 use axum::{Router, response::IntoResponse};
 use http::{HeaderName, HeaderValue};
 use lambda_http::{
-    Adapter, Context, LambdaEvent, Service,
-    aws_lambda_events::apigw::ApiGatewayProxyRequest,
-    lambda_runtime,
-    request::LambdaRequest,
-    service_fn,
+    Adapter, Context, LambdaEvent, Service, aws_lambda_events::apigw::ApiGatewayProxyRequest, lambda_runtime,
+    request::LambdaRequest, service_fn,
 };
 use onsale_domain::ProblemType;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -18,8 +15,9 @@ use std::{
     convert::Infallible,
     future::Future,
     process::ExitCode,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 /// What an answer needs from the end of its handler to Lambda's own deadline.

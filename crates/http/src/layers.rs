@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time};
 use tracing::Instrument;
 
 /// The most bytes a body may have.
@@ -33,22 +33,22 @@ const GRACE: Duration = Duration::from_millis(250);
 /// As an argument of a handler it is the request's own; whoever waits for something waits until then
 /// at most, and nothing is answered with 202 after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deadline(Instant);
+pub struct Deadline(time::Instant);
 
 impl Deadline {
     /// In `span` from now.
     pub fn after(span: Duration) -> Self {
-        Self(Instant::now() + span)
+        Self(time::Instant::now() + span)
     }
 
-    /// The moment itself.
-    pub fn instant(self) -> Instant {
+    /// The moment itself, for [`tokio::time::timeout_at`].
+    pub fn instant(self) -> time::Instant {
         self.0
     }
 
     /// How long it still is; zero once it has passed.
     pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.0.saturating_duration_since(time::Instant::now())
     }
 
     /// Whether it has passed.
@@ -118,7 +118,7 @@ pub fn edge(router: Router, edge: &Edge) -> Router {
 
 /// When the surrounding invocation ends: no deadline lies after it. Lambda sets it, a server does not.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct InvocationEnd(pub(crate) Instant);
+pub(crate) struct InvocationEnd(pub(crate) time::Instant);
 
 async fn observed(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -136,7 +136,7 @@ async fn observed(State(edge): State<Edge>, request: Request, next: Next) -> Res
         latency_ms = tracing::field::Empty,
     );
 
-    let mut response = guarded(edge, request, next, started).instrument(span.clone()).await;
+    let mut response = guarded(edge, request, next).instrument(span.clone()).await;
 
     let status = response.status();
     let took = started.elapsed().as_secs_f64();
@@ -158,7 +158,7 @@ async fn observed(State(edge): State<Edge>, request: Request, next: Next) -> Res
     response
 }
 
-async fn guarded(edge: Edge, mut request: Request, next: Next, started: Instant) -> Response {
+async fn guarded(edge: Edge, mut request: Request, next: Next) -> Response {
     let _place = match &edge.in_flight {
         None => None,
         Some(places) => match places.try_acquire() {
@@ -169,13 +169,13 @@ async fn guarded(edge: Edge, mut request: Request, next: Next, started: Instant)
     if declared_length(request.headers()) > MAX_BODY as u64 {
         return too_large().into_response();
     }
-    let own = started + edge.deadline;
+    let own = time::Instant::now() + edge.deadline;
     let end = request.extensions().get().map_or(own, |InvocationEnd(end)| own.min(*end));
     request.extensions_mut().insert(Deadline(end));
     request.extensions_mut().insert(edge.authenticator);
 
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout_at((end + GRACE).into(), answer).await {
+    match time::timeout_at(end + GRACE, answer).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => ApiError::Internal(anyhow::anyhow!("panicked: {}", message(&*panic))).into_response(),
         Err(_) => {
