@@ -190,7 +190,7 @@ async fn a_new_key_is_fetched_once_and_a_withdrawn_one_forgotten() {
 async fn known_keys_outlive_an_issuer_that_fails() {
     let issuer = Issuer::default();
     issuer.says(200, &["rsa-1"]);
-    let app = app_with(&[("ONSALE_JWKS_URL", &issuer.serve().await), ("ONSALE_JWKS_TIMEOUT_MS", "100")]).await;
+    let app = app_with(&[("ONSALE_JWKS_URL", &issuer.serve().await), ("ONSALE_JWKS_TIMEOUT_MS", "500")]).await;
     let token = by_key("rsa-1", &claims("alice"));
     for (status, kids, pause) in [(500, &["rsa-1"][..], 0), (200, &[], 0), (200, &["rsa-1"], 5000)] {
         issuer.says(status, kids);
@@ -223,7 +223,7 @@ async fn a_caller_who_hangs_up_does_not_cut_the_fetch_short() {
     issuer.says(200, &["rsa-1"]);
     let app = app_with(&[("ONSALE_JWKS_URL", &issuer.serve().await)]).await;
     issuer.says(200, &["rsa-1", "rsa-2"]);
-    issuer.answer.lock().unwrap().2 = Duration::from_millis(100);
+    issuer.answer.lock().unwrap().2 = Duration::from_millis(500);
     later(31).await;
     let token = by_key("rsa-2", &claims("bob"));
     assert!(tokio::time::timeout(Duration::from_millis(20), me(&app, &token)).await.is_err());
