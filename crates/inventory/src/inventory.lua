@@ -114,15 +114,17 @@ end
 
 -- create: the stock of a new sale, at epoch 1 and blessed in the same call. Only for whom the catalog says
 -- that the sale is new: on a Redis that lost a sale this would sell it again.
--- KEYS sale units   ARGV capacity, settings (10)   -> created | exists
+-- A caller that was frozen on its way comes too late: by then the processor has laid the sale.
+-- KEYS sale units   ARGV not after (ms), capacity, settings (10)   -> created | exists | late
 local function create(keys, args)
   local sale, units = keys[1], keys[2]
   if blessed[sale] or redis.call('EXISTS', sale) == 1 then return { 'exists' } end
-  local capacity = tonumber(args[1])
+  if now_ms() > tonumber(args[1]) then return { 'late' } end
+  local capacity = tonumber(args[2])
   redis.call('DEL', units)
   redis.call('SETRANGE', units, math.ceil(capacity / 8) - 1, '\0')
   redis.call('HSET', sale, 'epoch', '1', 'capacity', int(capacity), 'free', int(capacity), 'low', '0', 'rseq', '0',
-    settings(args, 2))
+    settings(args, 3))
   blessed[sale] = '1'
   return { 'created' }
 end
@@ -377,6 +379,22 @@ local function forget(keys, args)
   return { 'forgotten', n }
 end
 
+-- bury: these commands are dead letters. They stay pending, and their units taken, but nobody writes them again:
+-- their time is set to infinity.
+-- KEYS sale pending   ARGV command...   -> buried, how many were pending | fenced | absent
+local function bury(keys, args)
+  local refusal = fence(keys[1], redis.call('HGET', keys[1], 'epoch'))
+  if refusal then return refusal end
+  local n = 0
+  for _, command in ipairs(args) do
+    if redis.call('ZSCORE', keys[2], command) then
+      redis.call('ZADD', keys[2], '+inf', command)
+      n = n + 1
+    end
+  end
+  return { 'buried', n }
+end
+
 -- overdue: commands pending since `before` or longer, oldest first, with the records they are about.
 -- KEYS sale holds pending   ARGV before (ms), how many at most
 -- -> overdue, epoch, currency, (command, accepted at, record or '')... | fenced | absent
@@ -397,13 +415,13 @@ end
 -- inspect: the whole stock at one moment, for the audit and the comparison before a blessing. Not fenced: it
 -- says whether the sale is.
 -- KEYS sale units holds users pending
--- -> inspected, now, epoch, blessed (1|0), version, capacity, free, rseq, bitmap, taken bits, users, pending, oldest
---    pending (ms, 0: none), packed (id16, u16 units, u32 each) of holds whose record is pending | absent
+-- -> inspected, now, epoch, blessed (1|0), version, capacity, free, rseq, bitmap, taken bits, users, pending, of these
+--    buried, oldest not buried (ms, 0: none), packed (id16, u16 units, u32 each) of the holds among them | absent
 local function inspect(keys)
   local sale = keys[1]
   local s = redis.call('HMGET', sale, 'epoch', 'version', 'capacity', 'free', 'rseq')
   if not s[1] then return { 'absent' } end
-  local oldest = redis.call('ZRANGE', keys[5], 0, 0, 'WITHSCORES')
+  local oldest = redis.call('ZRANGEBYSCORE', keys[5], '-inf', '(+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   local waiting = {}
   for _, command in ipairs(redis.call('ZRANGE', keys[5], 0, -1)) do
     if string.sub(command, 1, 1) == 'H' then
@@ -417,7 +435,8 @@ local function inspect(keys)
   end
   return { 'inspected', now_ms(), tonumber(s[1]), blessed[sale] == s[1] and 1 or 0, tonumber(s[2]), tonumber(s[3]),
     tonumber(s[4]), tonumber(s[5]), redis.call('GET', keys[2]) or '', redis.call('BITCOUNT', keys[2]),
-    redis.call('HLEN', keys[4]), redis.call('ZCARD', keys[5]), tonumber(oldest[2] or 0), table.concat(waiting) }
+    redis.call('HLEN', keys[4]), redis.call('ZCARD', keys[5]), redis.call('ZCOUNT', keys[5], '+inf', '+inf'),
+    tonumber(oldest[2] or 0), table.concat(waiting) }
 end
 
 -- bless: this state is right; sell from it as epoch `to`. Fails unless `from` is what stands there, so that a
@@ -491,6 +510,7 @@ register('clear', clear)
 register('settle', settle)
 register('give_back', give_back)
 register('forget', forget)
+register('bury', bury)
 register('overdue', overdue, { 'no-writes' })
 register('inspect', inspect, { 'no-writes' })
 register('bless', bless)

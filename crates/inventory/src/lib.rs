@@ -107,16 +107,23 @@ impl Inventory {
     }
 
     /// Lays the stock of a new sale and opens it, at epoch 1. Only for the caller whose write made the sale
-    /// new in the catalog: on a Redis that lost a sale this would sell it again.
-    pub async fn create(&self, sale: &SaleSettings, version: u64) -> Result<Created, InventoryError> {
+    /// new in the catalog, until `not_after` by the clock of Redis: on a Redis that lost a sale this would sell it
+    /// again.
+    pub async fn create(
+        &self,
+        sale: &SaleSettings,
+        version: u64,
+        not_after: Timestamp,
+    ) -> Result<Created, InventoryError> {
         let keys = Keys::of(&sale.id);
         let mut call = call("create", &[&keys.sale, &keys.units]);
-        call.arg(sale.stock().capacity());
+        call.arg(not_after.millis()).arg(sale.stock().capacity());
         settings(&mut call, sale, version);
         let reply = self.send(&sale.id, &call).await?;
         match reply.status()? {
             "created" => Ok(Created::Created),
             "exists" => Ok(Created::Exists),
+            "late" => Ok(Created::Late),
             _ => Err(reply.unexpected()),
         }
     }
@@ -248,6 +255,18 @@ impl Inventory {
         }
         let reply = self.send(sale, &call).await?;
         if reply.status()? == "forgotten" { reply.number(1) } else { Err(reply.unexpected()) }
+    }
+
+    /// Marks commands as dead letters: they stay pending and their units taken, but nobody writes them again. Returns
+    /// how many were pending.
+    pub async fn bury(&self, sale: &SaleId, commands: &[Command]) -> Result<u32, InventoryError> {
+        let k = Keys::of(sale);
+        let mut call = call("bury", &[&k.sale, &k.pending]);
+        for command in commands {
+            call.arg(command.member());
+        }
+        let reply = self.send(sale, &call).await?;
+        if reply.status()? == "buried" { reply.number(1) } else { Err(reply.unexpected()) }
     }
 
     /// Commands that have been pending since `before` or longer, oldest first, `limit` at most.

@@ -17,6 +17,8 @@ pub enum Created {
     Created,
     /// It was there already; nothing was changed.
     Exists,
+    /// The call came after its time; nothing was changed. The processor lays the sale.
+    Late,
 }
 
 /// What became of a configure.
@@ -491,7 +493,9 @@ pub struct Inspection {
     pub users: u32,
     /// Commands on the pending list.
     pub pending: u32,
-    /// Since when the oldest of them is.
+    /// Dead letters among them.
+    pub buried: u32,
+    /// Since when the oldest of the others is.
     pub oldest_pending: Option<Timestamp>,
     /// The holds among them.
     pub pending_holds: Vec<PendingHold>,
@@ -510,7 +514,7 @@ pub(crate) fn inspection(reply: Reply) -> Result<Inspection, InventoryError> {
     if reply.status()? != "inspected" {
         return Err(reply.unexpected());
     }
-    let mut packed = Unpack(reply.bytes(13)?);
+    let mut packed = Unpack(reply.bytes(14)?);
     let mut pending_holds = Vec::new();
     while !packed.0.is_empty() {
         let reservation = packed.uuid()?;
@@ -529,7 +533,8 @@ pub(crate) fn inspection(reply: Reply) -> Result<Inspection, InventoryError> {
         taken_count: reply.number(9)?,
         users: reply.number(10)?,
         pending: reply.number(11)?,
-        oldest_pending: Some(reply.int(12)?).filter(|&ms| ms > 0).map(time).transpose()?,
+        buried: reply.number(12)?,
+        oldest_pending: Some(reply.int(13)?).filter(|&ms| ms > 0).map(time).transpose()?,
         pending_holds,
     })
 }

@@ -59,6 +59,10 @@ fn user(name: &str) -> UserId {
     UserId::parse(name).unwrap()
 }
 
+fn soon() -> Timestamp {
+    Timestamp::now().plus(Duration::from_secs(5))
+}
+
 fn digest(key: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..key.len()].copy_from_slice(key.as_bytes());
@@ -68,7 +72,7 @@ fn digest(key: &str) -> [u8; 16] {
 impl Fixture {
     async fn sale(&self, name: &str, body: serde_json::Value) -> SaleSettings {
         let sale = settings(name, body);
-        assert_eq!(self.inventory.create(&sale, 1).await.unwrap(), Created::Created);
+        assert_eq!(self.inventory.create(&sale, 1, soon()).await.unwrap(), Created::Created);
         sale
     }
 
@@ -263,11 +267,20 @@ async fn settings_are_replaced_by_newer_ones_only() {
     let mut body = config();
     body["unitPrice"]["amount"] = json!(250);
     let dearer = settings("s", body);
-    assert_eq!(f.inventory.create(&dearer, 2).await.unwrap(), Created::Exists);
+    assert_eq!(f.inventory.create(&dearer, 2, soon()).await.unwrap(), Created::Exists);
     assert_eq!(f.inventory.configure(&dearer, 1).await.unwrap(), Configured::Older);
     assert_eq!(f.inventory.configure(&dearer, 3).await.unwrap(), Configured::Configured);
     assert_eq!(f.inventory.configure(&sale, 2).await.unwrap(), Configured::Older);
     assert_eq!(accepted(f.reserve(&sale, "alice", "k", Wanted::Quantity(1)).await).amount.amount, 250);
+}
+
+#[tokio::test]
+async fn a_create_that_was_frozen_on_its_way_comes_too_late() {
+    let f = fixture(false).await;
+    let sale = settings("s", config());
+    let past = Timestamp::from_millis(Timestamp::now().millis() - 1).unwrap();
+    assert_eq!(f.inventory.create(&sale, 1, past).await.unwrap(), Created::Late);
+    assert!(matches!(f.inventory.stock(&sale.id).await, Err(InventoryError::Absent(_))));
 }
 
 #[tokio::test]
@@ -288,6 +301,12 @@ async fn overdue_commands_can_be_written_again() {
         all.iter().map(|o| o.command).collect::<HashSet<_>>(),
         HashSet::from([Command::Hold(a.id.uuid), Command::Cancel { command: cancel, reservation: a.id.uuid }])
     );
+    let hold = Command::Hold(a.id.uuid);
+    assert_eq!(f.inventory.bury(&sale.id, &[hold, Command::Hold(Uuid::now_v7())]).await.unwrap(), 1);
+    let left = f.inventory.overdue(&sale.id, Timestamp::now().plus(Duration::from_secs(5)), 10).await.unwrap();
+    assert!(left.iter().all(|o| o.command != hold), "a dead letter is not written again");
+    let seen = f.inventory.inspect(&sale.id).await.unwrap();
+    assert_eq!((seen.pending, seen.buried, seen.taken_count), (2, 1, 1));
     assert!(all.iter().all(|o| o.hold.as_ref().is_some_and(|h| h.event() == a.event(&user("alice")))));
 }
 
@@ -313,7 +332,7 @@ async fn a_restart_fences_the_sale_until_it_is_blessed() {
     assert!(matches!(i.forget(&sale.id, &[held.id.uuid]).await, Err(InventoryError::Fenced(_))));
     assert!(matches!(i.overdue(&sale.id, Timestamp::now(), 1).await, Err(InventoryError::Fenced(_))));
     assert!(matches!(i.configure(&sale, 9).await, Err(InventoryError::Fenced(_))));
-    assert_eq!(i.create(&sale, 9).await.unwrap(), Created::Exists);
+    assert_eq!(i.create(&sale, 9, soon()).await.unwrap(), Created::Exists);
 
     let seen = i.inspect(&sale.id).await.unwrap();
     assert_eq!((seen.epoch, seen.blessed, seen.taken_count), (1, false, 1));
@@ -332,7 +351,11 @@ async fn an_emptied_redis_never_sells() {
     let mut redis = f.server.client().unwrap();
     redis::cmd("FLUSHALL").exec(&mut redis).unwrap();
     assert!(matches!(f.try_reserve(&sale, "bob", "k", Wanted::Quantity(1)).await, Err(InventoryError::Fenced(_))));
-    assert_eq!(f.inventory.create(&sale, 9).await.unwrap(), Created::Exists, "a second create must not sell it again");
+    assert_eq!(
+        f.inventory.create(&sale, 9, soon()).await.unwrap(),
+        Created::Exists,
+        "a second create must not sell it again"
+    );
     // Also without the library: nobody but the processor brings the sale back.
     redis::cmd("FUNCTION").arg("FLUSH").exec(&mut redis).unwrap();
     assert!(matches!(f.try_reserve(&sale, "bob", "k", Wanted::Quantity(1)).await, Err(InventoryError::Fenced(_))));

@@ -5,9 +5,9 @@
 use axum::{extract, http::StatusCode};
 use onsale_catalog::{Catalog, PutSale};
 use onsale_config::Env;
-use onsale_domain::{ProblemType, SaleConfig, SaleSettings, SaleState, SaleView, Timestamp, problem::ProblemDocument};
-use onsale_http::{Admin, ApiError, Json, SalePath};
-use onsale_inventory::Inventory;
+use onsale_domain::{Problem, ProblemType, SaleConfig, SaleSettings, SaleState, SaleView, Timestamp, problem::ProblemDocument};
+use onsale_http::{Admin, ApiError, Deadline, Json, SalePath};
+use onsale_inventory::{Created, Inventory};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// What this function touches.
@@ -58,6 +58,7 @@ async fn configure_sale(
     extract::State(state): extract::State<State>,
     Admin(_): Admin,
     SalePath(sale): SalePath,
+    deadline: Deadline,
     Json(config): Json<SaleConfig>,
 ) -> Result<(StatusCode, Json<SaleView>), ApiError> {
     let sale = SaleSettings::new(sale, config)?;
@@ -67,9 +68,15 @@ async fn configure_sale(
         PutSale::Created => {
             // The only call that may lay stock without knowing the ledger: whoever made the sale new. If it is
             // lost on its way, the processor lays the sale from the (empty) ledger.
-            state.inventory.create(&sale, 1).await.map_err(|e| ApiError::unavailable(STOCK_AWAY, e))?;
-            let available = sale.stock().capacity();
-            Ok((StatusCode::CREATED, Json(SaleView::new(&sale, state_of(&sale), available))))
+            let not_after = Timestamp::now().plus(deadline.remaining());
+            let created = state.inventory.create(&sale, 1, not_after).await;
+            match created.map_err(|e| ApiError::unavailable(STOCK_AWAY, e))? {
+                Created::Created | Created::Exists => {
+                    let available = sale.stock().capacity();
+                    Ok((StatusCode::CREATED, Json(SaleView::new(&sale, state_of(&sale), available))))
+                }
+                Created::Late => Err(Problem::try_again(STOCK_AWAY).into()),
+            }
         }
         PutSale::Updated { version } => {
             state.inventory.configure(&sale, version).await.map_err(|e| ApiError::unavailable(STOCK_AWAY, e))?;
