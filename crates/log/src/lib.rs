@@ -1,10 +1,12 @@
 //! The log: topics, and the producer whose acknowledgement stands behind every 202.
 
 mod breaker;
+mod ends;
 mod producer;
 mod topics;
 
 pub use breaker::{Breaker, Open};
+pub use ends::{EndOffsets, LogEnds};
 pub use producer::{DeadLetter, Log, LogError};
 pub use topics::{Topics, ensure_topics};
 
