@@ -52,6 +52,14 @@ impl LedgerError {
             | Self::Migrate(_) => false,
         }
     }
+
+    /// Whether the database objected to the data of the batch: a batch without the record at fault would go in.
+    /// Whatever else is not transient (a missing table, a lost permission) would meet every record alike.
+    pub fn is_about_data(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(refusal)) = self else { return false };
+        // Data exception, integrity constraint violation.
+        refusal.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
 }
 
 fn is_transient(error: &sqlx::Error) -> bool {

@@ -5,7 +5,7 @@
 //! transaction: [`UnitReturn`]s on their way back into Redis, and the reservations whose state must be
 //! written to where finished requests are read from ([`Ledger::next_outcomes`]).
 //!
-//! Each table has one module that holds its SQL. [`fold`] is the one place that decides.
+//! Each table has one module that holds its SQL; `fold` is the one place that decides.
 
 mod audit;
 mod batch;

@@ -94,6 +94,7 @@ async fn errors_that_pass_are_told_from_those_that_do_not(pool: PgPool) {
         let raise = format!("do $$ begin raise exception using errcode = '{state}'; end $$");
         let error: LedgerError = sqlx::raw_sql(sqlx::AssertSqlSafe(raise)).execute(&pool).await.unwrap_err().into();
         assert_eq!(error.is_transient(), transient, "{state}: {error}");
+        assert_eq!(error.is_about_data(), state.starts_with('2') && !transient, "{state}: {error}");
     }
     // A server that is not there.
     let options = sqlx::postgres::PgPoolOptions::new().acquire_timeout(Duration::from_millis(200));

@@ -140,8 +140,8 @@ async fn drift_does_not_stop_a_cancel_and_takes_nothing_from_others(pool: PgPool
         .execute(ledger.pool())
         .await
         .unwrap();
-    let applied = apply(&ledger, &[cancel(100, 1, "alice")]).await;
-    assert_eq!(effects(&applied), [Effect::Cancelled]);
+    let applied = apply(&ledger, &[cancel(100, 1, "alice"), hold(3, "carol", &[2])]).await;
+    assert_eq!(effects(&applied), [Effect::Cancelled, Effect::Rejected]);
     assert_eq!(owners(&ledger).await, [(2, 2), (3, 2)]);
-    assert_eq!(pending(&ledger).await, [(1, 1, vec![1])]);
+    assert_eq!(pending(&ledger).await, [(1, 1, vec![1]), (2, 3, vec![])]);
 }

@@ -192,6 +192,8 @@ async fn batches_are_but_a_way_of_writing(_: PgPoolOptions, options: PgConnectOp
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ledger = runtime.block_on(async {
+            // Nothing here outlives the test, so nothing need be waited for on disk.
+            let options = options.options([("synchronous_commit", "off")]);
             let ledger = Ledger::from(PgPoolOptions::new().max_connections(2).connect_with(options).await.unwrap());
             for id in SALES {
                 ledger.insert_sale(&sale_with(id, |config| config["capacity"] = CAPACITY.into())).await.unwrap();
