@@ -307,7 +307,8 @@ impl Reader {
         let patience = Duration::from_secs(2);
         let mut paused = false;
         loop {
-            let room = context.runtime.block_on(tokio::time::timeout(patience, self.batches.reserve()));
+            // The timer is made inside: it needs the runtime to be entered.
+            let room = context.runtime.block_on(async { tokio::time::timeout(patience, self.batches.reserve()).await });
             match room {
                 Ok(Ok(permit)) => {
                     permit.send(batch);

@@ -27,12 +27,10 @@ enum BatchError {
 }
 
 impl BatchError {
-    /// Whether waiting helps. What cannot be written into the ledger whenever it is tried does not.
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Ledger(e) => e.is_transient(),
-            Self::DeadLetter(_) | Self::Catalog(_) => true,
-        }
+    /// Whether a record is to blame. Everything else is to be waited for, also what a person must mend: a missing
+    /// column or right would otherwise send the whole log to the dead letters.
+    fn is_about_data(&self) -> bool {
+        matches!(self, Self::Ledger(e) if e.is_about_data())
     }
 }
 
@@ -80,7 +78,7 @@ impl Pipeline {
                     self.signals.reread();
                     return;
                 }
-                Err(e) if e.is_transient() => {
+                Err(e) if !e.is_about_data() => {
                     metrics::counter!("onsale_batches_retried_total").increment(1);
                     tracing::warn!(error = %e, pause_ms = pause.as_millis() as u64, "batch.retry");
                     let stays = self.signals.is_current(part.generation);

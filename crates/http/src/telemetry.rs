@@ -9,7 +9,7 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 pub fn init(service: &'static str, env: &Env) -> Result<(), ConfigError> {
     let (filter, json) = (filter(env), json(env));
     // Logging starts even if its settings are wrong: somewhere that has to be said.
-    let format = tracing_subscriber::fmt::layer();
+    let format = tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal());
     let format = if *json.as_ref().unwrap_or(&true) {
         format.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {
