@@ -7,12 +7,14 @@ use crate::{
 };
 use axum::{
     Router,
+    body::{Body, Bytes},
     extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
+use http_body_util::BodyExt;
 use onsale_domain::Problem;
 use std::{
     any::Any,
@@ -25,6 +27,10 @@ use tracing::Instrument;
 
 /// The most bytes a body may have.
 pub const MAX_BODY: usize = 64 * 1024;
+/// The most bytes of a refused body that are read for its sender's sake.
+const DISCARDED: usize = 1024 * 1024;
+/// How long that may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long after its deadline a request that does not give up by itself is cut off.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -157,6 +163,7 @@ async fn guarded(edge: Edge, mut request: Request, next: Next) -> Response {
         },
     };
     if declared_length(request.headers()) > MAX_BODY as u64 {
+        discard(request.into_body()).await;
         return too_large().into_response();
     }
     let own = time::Instant::now() + edge.deadline;
@@ -209,6 +216,23 @@ fn method_label(method: &Method) -> &'static str {
 /// What the request says its body's length is; a body without a length is counted as it is read.
 fn declared_length(headers: &HeaderMap) -> u64 {
     headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// Reads some of a refused body. A client that is still sending when the connection closes takes that for a failure and
+/// never sees the answer.
+async fn discard(mut body: Body) {
+    let reading = async {
+        let mut rest = DISCARDED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match rest.checked_sub(length) {
+                Some(less) => rest = less,
+                None => return,
+            }
+        }
+    };
+    // Whether it came to its end or not, the answer is the same.
+    let _ = time::timeout(PATIENCE, reading).await;
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

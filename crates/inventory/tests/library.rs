@@ -1,4 +1,5 @@
 //! The inventory library against real Redis, as a single server and as a cluster node.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use onsale_domain::{ReservationId, ReservationState, SaleConfig, SaleId, SaleSettings, Timestamp, UserId};
 use onsale_inventory::{

@@ -5,7 +5,9 @@
 use axum::{extract, http::StatusCode};
 use onsale_catalog::{Catalog, PutSale};
 use onsale_config::Env;
-use onsale_domain::{Problem, ProblemType, SaleConfig, SaleSettings, SaleState, SaleView, Timestamp, problem::ProblemDocument};
+use onsale_domain::{
+    Problem, ProblemType, SaleConfig, SaleSettings, SaleState, SaleView, Timestamp, problem::ProblemDocument,
+};
 use onsale_http::{Admin, ApiError, Deadline, Json, SalePath};
 use onsale_inventory::{Created, Inventory};
 use utoipa_axum::{router::OpenApiRouter, routes};

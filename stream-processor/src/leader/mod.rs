@@ -14,9 +14,13 @@ use crate::{
     ledger::Ledger,
 };
 use onsale_catalog::Sale;
+use onsale_domain::SaleId;
 use onsale_log::{EndOffsets, LogEnds};
 use sqlx::{Connection, PgConnection};
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Names the lock. Any number will do, as long as nobody else uses it in this database.
@@ -70,6 +74,7 @@ impl Leader {
     async fn lead(&self, lock: &mut PgConnection, stop: &CancellationToken) {
         let mut fences = fence::Fences::default();
         let mut relay = relay::Relay::default();
+        let mut copied = HashMap::new();
         let mut sales_read: Option<Instant> = None;
         while !stop.is_cancelled() {
             // A lock whose connection is gone is somebody else's by now.
@@ -84,6 +89,7 @@ impl Leader {
                 match self.stores.catalog.sales().await {
                     Ok(sales) => {
                         metrics::gauge!("onsale_sales").set(sales.len() as f64);
+                        self.copy_settings(&mut copied, &sales).await;
                         self.look_after_fences(&mut fences, &sales).await;
                         self.look_after_pending(&mut relay, &sales).await;
                     }
@@ -91,6 +97,20 @@ impl Leader {
                 }
             }
             pause(self.settings.leader_interval, stop).await;
+        }
+    }
+
+    /// Brings settings that are new since the last time into the ledger: the audit measures users by the limit there.
+    async fn copy_settings(&self, copied: &mut HashMap<SaleId, u64>, sales: &Sales) {
+        for sale in sales {
+            if copied.get(&sale.settings.id) == Some(&sale.version) {
+                continue;
+            }
+            let result = self.ledger.insert_sale(&sale.settings).await;
+            if result.is_ok() {
+                copied.insert(sale.settings.id.clone(), sale.version);
+            }
+            report("settings", result);
         }
     }
 

@@ -36,7 +36,7 @@ pub struct SaleAudit {
     pub sale: SaleId,
     /// How many units it has.
     pub capacity: UnitNumber,
-    /// How many units one user may own, as the limit stands now.
+    /// How many units one user may own: the highest the limit has been.
     pub per_user_limit: u32,
     /// The number of its Redis state.
     pub epoch: Epoch,

@@ -62,8 +62,10 @@ impl Ledger {
             return Err(LedgerError::StockDiffers(sale.id.clone()));
         }
         if known.settings != *sale {
+            // The column keeps the highest limit there ever was: who bought under it is not over a lower one.
             sqlx::query(
-                "update sale set concert_id = $2, title = $3, artist = $4, per_user_limit = $5, settings = $6 \
+                "update sale set concert_id = $2, title = $3, artist = $4, \
+                                 per_user_limit = greatest(per_user_limit, $5), settings = $6 \
                  where sale_id = $1",
             )
             .bind(sale.id.as_str())

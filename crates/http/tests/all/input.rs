@@ -67,6 +67,13 @@ async fn bodies_over_64_kib_are_refused_however_they_are_sent() {
     // What is declared is believed, on every route and before the token is looked at.
     let declared = Request::get("/me").header("content-length", "1000000").body(Body::empty()).unwrap();
     send(&app(), declared).await.problem(413, "too-large");
+    // But neither is it waited for, nor read on and on.
+    let never = futures::stream::pending::<Result<Bytes, std::io::Error>>();
+    let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 1024])));
+    for unread in [Body::from_stream(never), Body::from_stream(endless)] {
+        let declared = Request::get("/me").header("content-length", "1000000").body(unread).unwrap();
+        send(&app(), declared).await.problem(413, "too-large");
+    }
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ async fn a_known_sale_may_change_but_not_what_it_sells(pool: PgPool) {
     let row = ledger.sale(&renamed.id).await.unwrap().unwrap();
     assert_eq!((&row.settings, row.return_seq), (&renamed, 1), "and its journal goes on");
     let columns = sqlx::query("select title, per_user_limit from sale").fetch_one(ledger.pool()).await.unwrap();
-    assert_eq!((columns.get::<&str, _>(0), columns.get::<i32, _>(1)), ("Sunlight", 2));
+    assert_eq!((columns.get::<&str, _>(0), columns.get::<i32, _>(1)), ("Sunlight", 4), "the highest limit counts");
 
     for change in [json!({"capacity": 11}), json!({"unitPrice": {"amount": 100, "currency": "USD"}})] {
         let other = sale_with("demo", |config| {
