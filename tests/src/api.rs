@@ -141,16 +141,26 @@ impl Api {
         try_send(self.reserve_request(user, sale, key).json(wish)).await
     }
 
-    /// Reserves as a client must: 503 and silence are met with the same request and the same key.
-    pub async fn insist(&self, user: &str, sale: &str, key: &str, wish: &Value) -> Answer {
+    /// Sends as a client must: 503 and silence are met with the same request.
+    pub async fn insist(&self, request: impl Fn() -> RequestBuilder) -> Answer {
         let give_up = Instant::now() + PATIENCE;
         loop {
-            match self.try_reserve(user, sale, key, wish).await {
+            match try_send(request()).await {
                 Ok(answer) if answer.status != 503 => return answer,
-                other => assert!(Instant::now() < give_up, "{user} never got an answer from {sale}: {other:?}"),
+                other => assert!(Instant::now() < give_up, "never an answer: {other:?}"),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// Reserves, and insists on an answer.
+    pub async fn buy(&self, user: &str, sale: &str, key: &str, wish: &Value) -> Answer {
+        self.insist(|| self.reserve_request(user, sale, key).json(wish)).await
+    }
+
+    /// Cancels, and insists on an answer.
+    pub async fn give_up(&self, user: &str, id: &str) -> Answer {
+        self.insist(|| self.request_as(user, Method::DELETE, &format!("/v1/reservations/{id}"))).await
     }
 
     /// GET of a reservation.

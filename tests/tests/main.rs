@@ -8,6 +8,7 @@ mod lambda;
 mod openapi;
 
 use onsale_tests::{Answer, Api, Stack, units_of};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +37,10 @@ fn seated(per_user_limit: u32) -> Value {
 /// Puts on a sale of its own for a test.
 async fn on_sale(stack: &Stack, api: &Api, label: &str, config: &Value) -> String {
     let sale = stack.sale(label);
-    api.put_sale(&sale, config).await.is(201);
+    let path = format!("/v1/sales/{sale}");
+    let put = api.insist(|| api.request_as_admin(Method::PUT, &path).json(config)).await;
+    // 200 where the answer to the first was lost.
+    assert!(put.status == 201 || put.status == 200, "{put:?}");
     sale
 }
 
@@ -50,7 +54,7 @@ async fn rush(api: &Api, sale: &str, buyers: std::ops::Range<u32>) -> Vec<(Strin
     for n in buyers {
         let (api, sale, user) = (api.clone(), sale.to_owned(), format!("buyer-{n}"));
         crowd.spawn(async move {
-            let answer = api.insist(&user, &sale, "one-each", &json!({"quantity": 1})).await;
+            let answer = api.buy(&user, &sale, "one-each", &json!({"quantity": 1})).await;
             (user, answer)
         });
     }
